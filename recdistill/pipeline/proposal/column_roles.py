@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from recdistill.data.column_profile import ColumnProfile, without_missing_words
 from recdistill.errors import ConfigError
 from recdistill.features.raw_text import is_text, plain
 from recdistill.pipeline.proposal import column_names as names
+from recdistill.pipeline.proposal.feature_kinds import shortened, shown_mean
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.relevance_columns import (
     MOST_GRADES,
@@ -32,6 +34,14 @@ _A = {"query": "a query", "item": "an item"}
 
 _FEWEST_USERS = 10
 """Different values below which a column such as `customer` is perhaps a flag."""
+
+_SEVERAL_IDS = r"^\s*[^\s,;|]*[0-9][^\s,;|]*(?:[\s,;|]+[^\s,;|]*[0-9][^\s,;|]*)+\s*$"
+"""Texts such as "N12-0 N7-1": words with digits."""
+
+_MOST = 0.5
+"""Share of values from which a column holds several ids in each row."""
+
+_ONE_ROW_EACH = "If a column holds several items, write one row for each of them first."
 
 
 def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Roles:
@@ -74,13 +84,15 @@ def _use_answers(roles: Roles, answers: Answers) -> None:
         if column:
             _require(roles.table, column, f"--column {role}={column}")
             if role in ("query", "item"):
-                _find_missing_ids(roles, column)
+                profile = _find_missing_ids(roles, column)
+                if role == "item":
+                    _require_one_item(profile)
             roles.give(role, column, "as you said")
             _require_numbers(roles, role)
     for column in answers.context:
         _require(roles.table, column, f"--column context={column}")
     listed = roles.columns.get("list")
-    if listed and "query" not in answers.columns and not roles.free(names.QUERY_IDS):
+    if listed and "query" not in answers.columns and not _named_ids(roles, "query"):
         _find_missing_ids(roles, listed)
         roles.give("query", listed, "as you said")  # Without users, a search is both.
 
@@ -90,10 +102,32 @@ class NoColumnError(ConfigError):
 
 
 def _require(table: SourceTable, column: str, option: str) -> None:
+    if column in table.unreadable:
+        raise NoColumnError(
+            f"`{option}` must name a column of {table.name} that can be read. "
+            f"{_why_unreadable(table, column)}"
+        )
     if column not in table.columns:
         raise NoColumnError(
             f"`{option}` must name a column of {table.name}. Its columns are: "
             f"{', '.join(table.columns)}."
+        )
+
+
+def _why_unreadable(table: SourceTable, column: str) -> str:
+    reason = shortened(table.unreadable[column], 200).rstrip(".")
+    return (
+        f"{reason}. Objects must be flattened first: write each of their values to a "
+        "column of its own."
+    )
+
+
+def _require_one_item(profile: ColumnProfile) -> None:
+    if _holds_several(profile):
+        example = shortened(profile.examples(1)[0], 40)
+        raise ConfigError(
+            f"`--column item={profile.name}` must name a column with one item in each "
+            f"row. Received: values such as {example!r}. {_ONE_ROW_EACH}"
         )
 
 
@@ -140,8 +174,8 @@ def name_columns(
     if missing:
         text += (
             f" None of them was recognised as {' or '.join(missing)}: an id in each "
-            "row, which other rows have too. Name all columns in order. If a column "
-            "holds several items, write one row for each of them first."
+            "row, which other rows have too. Name all columns in order. "
+            f"{_ONE_ROW_EACH}"
         )
     question = Question(
         text, f"--header {table.name}=NAME,NAME,…", (), header if sure else None
@@ -176,7 +210,7 @@ def _are_grades(profile: ColumnProfile) -> bool:
 
 
 def _examples(profile: ColumnProfile) -> str:
-    return ", ".join(profile.examples()) or "no values"
+    return ", ".join(shortened(each, 40) for each in profile.examples()) or "no values"
 
 
 def _find_id(roles: Roles, role: str) -> None:
@@ -190,6 +224,7 @@ def _find_id(roles: Roles, role: str) -> None:
             reason += f"; the same values as {', '.join(others)}"
         roles.give(role, found[0], reason)
         return
+    columns = {n: p for n, p in columns.items() if n not in roles.table.unreadable}
     listed = "; ".join(f"{name} ({_examples(each)})" for name, each in columns.items())
     what = (
         "query, which is the user, session or search that a ranking is for"
@@ -199,24 +234,57 @@ def _find_id(roles: Roles, role: str) -> None:
     roles.questions.append(
         Question(
             f"{roles.table.name} has no column whose name is known for the id of the "
-            f"{what}. Its columns, with examples, are: {listed}.",
+            f"{what}. Its columns, with examples, are: {listed}."
+            + "".join(f" {hint}" for hint in _hints(roles, role)),
             f"--column {role}=NAME",
             tuple(columns),
         )
     )
 
 
+def _hints(roles: Roles, role: str) -> Iterator[str]:
+    """Why some columns are no ids of queries or items."""
+    table = roles.table
+    if role == "query":
+        for column in _named(roles, names.QUERY_IDS):
+            many = table.columns[column].distinct
+            yield (
+                f"`{column}` has the name of an id, but only {many} different "
+                f"value{'s' * (many != 1)}, as a group has."
+            )
+    several = [n for n, profile in table.columns.items() if _holds_several(profile)]
+    if role == "item" and several:
+        yield f"{_listed(several)}: several values in each row. {_ONE_ROW_EACH}"
+    if table.unreadable:
+        first = next(iter(table.unreadable))
+        yield (
+            f"Not listed, because they cannot be read: {_listed(table.unreadable)}. "
+            f"{_why_unreadable(table, first)}"
+        )
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(f"`{column}`" for column in columns)
+
+
 def _named_ids(roles: Roles, role: str) -> list[str]:
     """The columns that have the name of an id and may be one, the best first."""
-    wanted = names.QUERY_IDS if role == "query" else names.ITEM_IDS
     columns = roles.table.columns
-    found = [c for c in roles.free(wanted) if _may_be_id(columns[c])]
-    if role == "query":
-        # A user comes before a session, a search or a device.
-        named = names.named(found, names.USER_IDS)
-        users = [c for c in names.named(found, names.USERS) if _are_users(roles, c)]
-        found = [*dict.fromkeys([*named, *users, *found])]
-    return found
+    if role == "item":
+        found = _named(roles, names.ITEM_IDS)
+        return [c for c in found if not _holds_several(columns[c])]
+    found = _named(roles, names.QUERY_IDS)
+    # A user comes before a session, a search or a device.
+    named = names.named(found, names.USER_IDS)
+    users = [c for c in names.named(found, names.USERS) if _are_users(roles, c)]
+    # A device may also be "phone" or "web", and a customer "new" or "returning".
+    others = [c for c in found if columns[c].distinct >= _FEWEST_USERS]
+    return [*dict.fromkeys([*named, *users, *others])]
+
+
+def _named(roles: Roles, wanted: Sequence[str]) -> list[str]:
+    """The columns without a role that have one of the names and values of ids."""
+    return [c for c in roles.free(wanted) if _may_be_id(roles.table.columns[c])]
 
 
 def _are_users(roles: Roles, column: str) -> bool:
@@ -243,12 +311,30 @@ def _find_missing_ids(roles: Roles, column: str) -> ColumnProfile:
 
 
 def _may_be_id(profile: ColumnProfile) -> bool:
-    return profile.content in ("text", "integer")
+    # Ids such as "shop/0012" look like lists.
+    return profile.content in ("text", "integer") or profile.separator == "/"
+
+
+def _holds_several(profile: ColumnProfile) -> bool:
+    """Whether the values are several ids each, such as the items that were shown."""
+    present = pc.drop_null(profile.values)
+    if profile.content == "list":
+        if profile.separator is None:
+            return True
+        if profile.separator == "/":  # Paths
+            return False
+        counts = pc.count_substring(present, profile.separator)
+        return bool(pc.count_distinct(counts).as_py() > 1)
+    # One id may have several words, but occurs in several rows.
+    if profile.content != "text" or profile.distinct * 2 <= len(present):
+        return False
+    several = pc.match_substring_regex(present, _SEVERAL_IDS)
+    return bool(pc.mean(several.cast(pa.float64())).as_py() > _MOST)
 
 
 def _each(profile: ColumnProfile) -> str:
     per = (profile.rows - profile.missing) / max(profile.distinct, 1)
-    return f"{per:.3g} row{'s' * (per != 1)} for each value"
+    return f"{shown_mean(per)} row{'s' * (per != 1)} for each value"
 
 
 def _find_time(roles: Roles, wanted: bool, time_format: str | None) -> None:

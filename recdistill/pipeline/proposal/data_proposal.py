@@ -40,6 +40,9 @@ _DEFAULTS = ("interactions", "lists", "items", "queries")
 """Tables that the reader finds by their names."""
 
 _FEWEST_ROWS = 20
+_MOSTLY = 0.9
+"""Different items in a row from which nearly every item occurs once."""
+
 _MANY = 100
 """Different whole numbers, one for each query or list, from which they are ids."""
 
@@ -73,6 +76,7 @@ def propose(source: Source, answers: Answers) -> Proposal:
         note_similar_ids(proposal, name, role)
     rows = _positive_rows(roles)
     _count_interactions(proposal, rows)
+    _note_single_items(proposal)
     _propose_candidate(proposal)
     _propose_query(proposal, answers)
     _propose_split(proposal)
@@ -138,6 +142,19 @@ def _count_interactions(proposal: Proposal, rows: pa.Table) -> None:
         raise DataError(
             f"{roles.table.name} has one item in the column `{roles.columns['item']}`. "
             "A ranking requires two or more."
+        )
+
+
+def _note_single_items(proposal: Proposal) -> None:
+    """Notes that nearly every item has one row, as lists of items have."""
+    roles = proposal.known()
+    ids = roles.profile("item")
+    rows = ids.rows - ids.missing
+    if ids.distinct >= _MOSTLY * rows:
+        proposal.notes.append(
+            f"`{ids.name}` has {ids.distinct:,} different values in {rows:,} rows of "
+            f"{roles.table.name}. Nothing can be learned about an item that occurs in "
+            "one row only. Check that the column has the ids of single items."
         )
 
 

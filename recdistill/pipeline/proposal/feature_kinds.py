@@ -123,7 +123,9 @@ def _of_date(profile: ColumnProfile) -> Kind:
 
 def _of_number(profile: ColumnProfile) -> Kind:
     low, high = profile.range
-    return Kind({"kind": "number"}, f"numbers from {low:g} to {high:g}")
+    return Kind(
+        {"kind": "number"}, f"numbers from {shown_number(low)} to {shown_number(high)}"
+    )
 
 
 def _of_integer(profile: ColumnProfile) -> Kind:
@@ -161,7 +163,7 @@ def _of_text(profile: ColumnProfile) -> Kind:
     keys: dict[str, Any] = {"kind": "text"}
     if profile.words > _FEW_WORDS:
         keys["length"] = _MANY_WORDS
-    return Kind(keys, f"free text, {profile.words:.3g} words on average")
+    return Kind(keys, f"free text, {shown_mean(profile.words)} words on average")
 
 
 _KINDS = {
@@ -173,6 +175,16 @@ _KINDS = {
     "list": _of_list,
     "vector": _of_vector,
 }
+
+
+def shown_number(number: float) -> str:
+    """A number without an exponent: 1990, 0.25 and 1,250,000."""
+    return f"{number:,.0f}" if 1e6 <= abs(number) < 1e15 else f"{number:g}"
+
+
+def shown_mean(number: float) -> str:
+    """A mean with three digits, or as a whole number: 2.88 and 10,000."""
+    return f"{number:,.0f}" if number >= 1_000 else f"{number:.3g}"
 
 
 def shortened(text: str, most: int = 24) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from recdistill.data.column_profile import ColumnProfile
 from recdistill.pipeline.proposal import column_names as names
+from recdistill.pipeline.proposal.feature_kinds import shown_mean, shown_number
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.roles import Roles, is_one_in_each, quoted
 
@@ -51,7 +52,8 @@ def _find_list(roles: Roles, wanted: bool) -> None:
         if several and all(is_one_in_each(roles.table, column, c) for c in same):
             per = profile.rows / profile.distinct
             reason = (
-                f"named like a list; {per:.3g} rows of one query and moment in each"
+                f"named like a list; {shown_mean(per)} rows of one query and moment in "
+                "each"
             )
             roles.give("list", column, reason)
             return
@@ -198,10 +200,8 @@ def _find_weight(roles: Roles, wanted: bool) -> None:
         profile = roles.table.columns[column]
         number = profile.content in ("integer", "number") and not profile.missing
         if number and profile.distinct > 1 and profile.range[0] >= 0:
-            low, high = profile.range
-            roles.give(
-                "weight", column, f"named like a weight; from {low:g} to {high:g}"
-            )
+            low, high = map(shown_number, profile.range)
+            roles.give("weight", column, f"named like a weight; from {low} to {high}")
             return
 
 

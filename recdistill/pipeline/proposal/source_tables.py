@@ -87,6 +87,16 @@ class SourceTable:
             found[name] = replace(found[name], index=True)
         return found
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Reason by column, for columns such as those with objects."""
+        rows, found = self.sample.rows, dict(self.sample.unreadable)
+        for name, profile in self.columns.items():
+            kind = rows.schema.field(name).type
+            if profile.content == "unreadable" and pa.types.is_nested(kind):
+                found[name] = f"{self.name}: {name!r} has the type {kind}"
+        return found
+
     def renamed(self, names: Mapping[str, str]) -> SourceTable:
         """The table with other names for columns of a file without a header."""
         rows = self.sample.rows

@@ -1,7 +1,12 @@
 """Roles of columns: ids that are missing, however the data writes that."""
 
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from recdistill.errors import ConfigError
 from recdistill.pipeline.config import parse_config
 from recdistill.pipeline.preparation.dataset_loading import (
     load_dataset,
@@ -141,3 +146,99 @@ def test_a_column_that_names_a_user_needs_ids_to_be_the_query(tmp_path, column):
     lines += [f"{value(u, i)},s{u},i{i},{t}" for u, i, t in layouts.rows()]
     layouts.write(tmp_path / "orders.csv", lines)
     assert proposed(tmp_path).known().columns["query"] == "session_id"
+
+
+@pytest.mark.parametrize("name", ["device", "cookie", "SessionId", "search", "member"])
+def test_a_handful_of_values_is_a_group_and_no_query(tmp_path, name):
+    value = ("phone", "web", "tv")
+    lines = [f"ear,{name},item_id,timestamp"]
+    lines += [f"e{u},{value[u % 3]},i{i},{t}" for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "plays.csv", lines)
+    [question] = proposed(tmp_path).questions
+    assert question.option == "--column query=NAME"
+    assert question.text.endswith(
+        f"`{name}` has the name of an id, but only 3 different values, as a group has."
+    )
+    assert proposed(tmp_path, columns={"query": "ear"}).questions == []
+    assert proposed(tmp_path, columns={"query": name}).questions == []
+
+
+def test_a_search_is_the_query_of_its_list_beside_a_device(tmp_path):
+    lines = ["request,device,item_id,timestamp,clicked"]
+    for k, (_, item, time) in enumerate(layouts.rows()):
+        for place in range(3):
+            shown = (item + place) % layouts.ITEMS
+            row = f"r{k},{'ab'[k % 2]},i{shown},{time},{int(place == 0)}"
+            lines.append(row)
+    layouts.write(tmp_path / "log.csv", lines)
+    columns = proposed(tmp_path, columns={"list": "request"}).known().columns
+    assert (columns["query"], columns["list"]) == ("request", "request")
+
+
+def test_large_numbers_are_shown_without_an_exponent(tmp_path):
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{k % 2},i{k % 9},{1_700_000_000 + k}" for k in range(4_000)]
+    layouts.write(tmp_path / "interactions.csv", lines)
+    items = ["item_id,price", *(f"i{k},{1_000_000 * k}" for k in range(9))]
+    layouts.write(tmp_path / "items.csv", items)
+    proposal = proposed(tmp_path)
+    reasons = {use.profile.name: use.reason for use in proposal.uses}
+    assert "; 2,000 rows for each value" in proposal.known().reasons["user_id"]
+    assert reasons["price"] == "numbers from 0 to 8,000,000"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_objects_that_may_hold_an_id_must_be_flattened(tmp_path, suffix):
+    rows = [
+        {"user": {"id": u}, "track": {"id": i}, "ts": t} for u, i, t in layouts.rows()
+    ]
+    if suffix == "jsonl":
+        layouts.write(tmp_path / "plays.jsonl", [json.dumps(row) for row in rows])
+        reason = f"{tmp_path}/plays.jsonl, line 1: 'user' must be text, a number, or"
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "plays.parquet")
+        reason = "plays.parquet: 'user' has the type struct<id: int64>"
+    question = proposed(tmp_path).questions[0]
+    assert "Its columns, with examples, are: ts (" in question.text
+    assert f"they cannot be read: `user`, `track`. {reason}" in question.text
+    assert "Objects must be flattened first" in question.text
+    with pytest.raises(ConfigError, match=r"that can be read.*'track'.*flattened"):
+        proposed(tmp_path, columns={"item": "track"})
+
+
+def shown_together(name):
+    """Lists of three items in one row each, as in MIND."""
+    lines = [f"user_id,timestamp,{name}"]
+    for k, (user, item, time) in enumerate(layouts.rows()):
+        shown = " ".join(f"N{(item + n * k) % 40}-{int(n == 0)}" for n in (0, 1, 3))
+        lines.append(f"u{user},{time},{shown}")
+    return lines
+
+
+@pytest.mark.parametrize("name", ["impressions", "item_id"])
+def test_several_items_in_a_row_are_no_item(tmp_path, name):
+    layouts.write(tmp_path / "behaviors.csv", shown_together(name))
+    [question] = proposed(tmp_path).questions
+    assert question.option == "--column item=NAME"
+    assert (
+        f"`{name}`: several values in each row. If a column holds several items, write "
+        "one row for each of them first." in question.text
+    )
+    with pytest.raises(ConfigError, match=r"one item in each row\. Received: values s"):
+        proposed(tmp_path, columns={"item": name})
+
+
+@pytest.mark.parametrize("value", ["shop/{:04d}", "shop/a/{}", "0{} 12 77"])
+def test_one_id_may_have_several_parts(tmp_path, value):
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{u},{value.format(i)},{t}" for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "interactions.csv", lines)
+    assert document(tmp_path)["candidate"] == {"item_id": {"kind": "id"}}
+
+
+def test_items_that_occur_once_are_noted(tmp_path):
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"u{u},i{k},{t}" for k, (u, _, t) in enumerate(layouts.rows())]
+    layouts.write(tmp_path / "interactions.csv", lines)
+    [note] = proposed(tmp_path).notes
+    assert note.startswith("`item_id` has 90 different values in 90 rows of interact")
