@@ -104,8 +104,9 @@ class FeatureColumns:
         history = [
             (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
         ]
+        place = str(config.dataset.path or f"`{dataset.name}`")
         candidate = tuple(
-            _locate(name, spec, {"items": items}, "candidate", dataset)
+            _locate(name, spec, {"items": items}, "candidate", dataset, place)
             for name, spec in config.candidate.items()
             if not isinstance(spec, AffinitySpec)
         )
@@ -121,7 +122,7 @@ class FeatureColumns:
             )
         return cls(
             query=tuple(
-                _locate(name, spec, tables, "query", dataset)
+                _locate(name, spec, tables, "query", dataset, place)
                 for name, spec in config.query.items()
                 if not isinstance(spec, HistorySpec)
             ),
@@ -151,6 +152,7 @@ def _locate(
     tables: Mapping[str, list[str]],
     side: str,
     dataset: Dataset,
+    place: str,
 ) -> FeatureColumn:
     column = spec.column or name
     if side == "query" and column == dataset.columns.query:
@@ -159,13 +161,16 @@ def _locate(
     for table, names in tables.items():
         if column in names:
             return FeatureColumn(name, spec, table, column)
-    have = "; ".join(
+    listed = "; ".join(
         f"{t}: {', '.join(dataset.offered.get(t, n)) or 'no such table'}"
         for t, n in tables.items()
     )
+    have = f"The data has {listed}."
+    if side == "candidate" and dataset.items is None:
+        have = f"There is no table `items` in {place}."
     elsewhere = any(column in names for names in dataset.offered.values())
     raise DataError(
-        f"The {side} feature `{name}` needs a column {column!r}. The data has {have}."
+        f"The {side} feature `{name}` needs a column {column!r}. {have}"
         + (
             " Features of candidates are columns of the table `items`. A value that an "
             "item has in one list only, such as its position, cannot be a feature."

@@ -481,6 +481,11 @@ def test_a_feature_without_a_column_is_an_error_that_lists_the_columns(tmp_path)
     said = refusal(rich(log), tmp_path / "b", **RICH | {"candidate": candidate})
     assert "The candidate feature `year` needs a column 'year'" in said
     assert "items: item_id, tags, price, title" in said
+    candidate = {"item_id": {"kind": "id"}, "year": {"kind": "number"}}
+    said = refusal(small_pipelines.dataset(log), tmp_path / "c", candidate=candidate)
+    assert said.endswith(
+        "needs a column 'year'. There is no table `items` in `memory`."
+    )
 
 
 def test_candidates_without_the_items_own_id_are_an_error(tmp_path):
