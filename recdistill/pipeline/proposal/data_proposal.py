@@ -86,7 +86,7 @@ def propose(source: Source, answers: Answers) -> Proposal:
 
 
 def _positive_rows(roles: Roles) -> pa.Table:
-    """Query and list of the rows of the sample that are interactions."""
+    """Query, item and time of the rows of the sample that are interactions."""
     rows = roles.table.sample.rows
     held = pa.chunked_array([pa.array([True] * len(rows))])
     if roles.keep:
@@ -103,13 +103,8 @@ def _positive_rows(roles: Roles) -> pa.Table:
         )
     if "relevance" in roles.columns:
         held = pc.and_(held, pa.array(roles.profile("relevance").numbers > 0))
-    table = pa.table(
-        {
-            "query": roles.profile("query").values,
-            "item": roles.profile("item").values,
-        }
-    )
-    return table.filter(held)
+    known = [role for role in ("query", "item", "time") if role in roles.columns]
+    return pa.table({each: roles.profile(each).values for each in known}).filter(held)
 
 
 def _count_interactions(proposal: Proposal, rows: pa.Table) -> None:
@@ -128,6 +123,11 @@ def _count_interactions(proposal: Proposal, rows: pa.Table) -> None:
             "required for a training, a validation and a test part."
         )
     number = counts.to_numpy()
+    # Rows of the same time are one choice, as `prepare` counts them.
+    moments = rows.group_by(rows.column_names).aggregate([]).group_by(["query", "item"])
+    times = moments.aggregate([("item", "count")])["item_count"].to_numpy()
+    later = times.sum() - len(counts)
+    proposal.repeats = float((times - 1).sum() / max(later, 1))
     searches = roles.columns.get("list") == roles.columns["query"]
     proposal.history = bool((number >= 2).any()) and not searches
     held_out = np.where(number < 3, 0, 1)

@@ -47,6 +47,8 @@ class Proposal:
         history: Whether queries have several interactions.
         by_query: Whether interactions of single queries can be held out, because two of
             them, or more, have three interactions.
+        repeats: Share of the interactions, without the first one of each query, with
+            an item that the query also has at another time.
         items: Number of items, at least.
     """
 
@@ -62,6 +64,7 @@ class Proposal:
     questions: list[Question] = field(default_factory=list)
     history: bool = False
     by_query: bool = False
+    repeats: float = 0.0
     items: int = 0
 
     def known(self) -> Roles:

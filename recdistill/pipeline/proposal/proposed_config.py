@@ -15,6 +15,7 @@ from recdistill.features.specs import raw_values
 from recdistill.pipeline.config import Config, parse_config
 from recdistill.pipeline.preparation.dataset_loading import reading_options
 from recdistill.pipeline.preparation.feature_columns import FeatureColumns
+from recdistill.pipeline.preparation.repeats import INCLUDE_FROM
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.roles import Roles
 from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
@@ -237,15 +238,30 @@ def _split(proposal: Proposal) -> str:
 
 
 def _teacher(proposal: Proposal) -> str:
-    if "score" in proposal.known().columns:
+    columns = proposal.known().columns
+    if "score" in columns:
         return '# The teacher\'s scores are in the data.\n[teacher]\nkind = "scores"\n'
-    kind, why = "linear", "A linear model of the items that queries share"
+    kind, what, why = "reference", "The built-in ranker", ""
     if not proposal.history:
-        kind, why = "reference", "The built-in ranker"
-    return (
-        f"# {why}, in place of your own ranker.\n"
-        "# docs/teachers.md shows how to use a model, a function or stored scores.\n"
-        f"[teacher]\nkind = {toml_value(kind)}\n"
+        why = "No query has a history, which the linear model needs."
+    elif "list" in columns:
+        why = (
+            "It reads all features; the linear model reads the history only, and does "
+            "not learn from items that were shown and not chosen."
+        )
+    elif proposal.repeats >= INCLUDE_FROM:
+        why = (
+            f"{proposal.repeats:.0%} of the later interactions of a query repeat an "
+            "item, and the linear model cannot rank items that the query has had."
+        )
+    else:
+        kind, what = "linear", "A linear model of the items that queries share"
+    return "\n".join(
+        [
+            *_comment(f"{what}, in place of your own ranker. {why}"),
+            "# docs/teachers.md shows how to use a model, a function or stored scores.",
+            f"[teacher]\nkind = {toml_value(kind)}\n",
+        ]
     )
 
 

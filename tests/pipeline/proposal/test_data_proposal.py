@@ -12,6 +12,7 @@ from recdistill.pipeline.preparation.dataset_loading import (
 from recdistill.pipeline.preparation.feature_columns import FeatureColumns
 from recdistill.pipeline.preparation.preparation import prepare
 from recdistill.pipeline.proposal.data_proposal import propose
+from recdistill.pipeline.proposal.proposed_config import config_text
 from recdistill.pipeline.proposal.questions import Answers
 from recdistill.pipeline.proposal.source_tables import open_source
 from tests.pipeline.proposal import layouts
@@ -145,7 +146,8 @@ EXPECTED = {
         },
         "query": HISTORY,
         "candidate": {"item_id": ID},
-        "teacher": LINEAR,
+        # 5 of the 45 later likes repeat an item.
+        "teacher": {"kind": "reference"},
     },
     layouts.vectors: {
         "dataset": {"reader": "tables"},
@@ -252,6 +254,27 @@ def test_the_only_folder_inside_a_folder_is_the_data_folder(tmp_path):
     layouts.write(tmp_path / "raw" / "interactions.csv", log())
     layouts.write(tmp_path / "raw" / "items.csv", ["item_id,a", "0,x", "1,y", "2,x"])
     assert document(tmp_path)["dataset"]["path"] == str(tmp_path / "raw")
+
+
+@pytest.mark.parametrize(("again", "kind"), [(2, "linear"), (9, "reference")])
+def test_the_linear_teacher_is_not_proposed_where_items_are_repeated(
+    tmp_path, again, kind
+):
+    lines = log()  # 5 of 75 later interactions are repeats.
+    same_time = lines[1:]
+    lines += [line.replace(",17", ",27") for line in lines[1 : 1 + again]]
+    layouts.write(tmp_path / "interactions.csv", [*lines, *same_time])
+    proposal = proposed(tmp_path)
+    assert proposal.repeats == pytest.approx((5 + again) / (75 + again))
+    assert document(tmp_path)["teacher"] == {"kind": kind}
+    text = config_text(proposal, "run", tmp_path / "run.toml").replace("\n#", "")
+    why = "17% of the later interactions of a query repeat an item, and the linear"
+    assert (why in text) == (kind == "reference")
+
+
+def test_the_linear_teacher_is_not_proposed_for_lists(tmp_path):
+    layouts.impressions(tmp_path)
+    assert document(tmp_path, columns={"score": ""})["teacher"]["kind"] == "reference"
 
 
 @pytest.mark.parametrize("name", ["product_name", "Title", "ITEM_NAME"])
