@@ -29,7 +29,8 @@ class TestDoctor:
         proposal = "distill.scores=z_score distill.teacher_temperature=auto."
         assert f"Proposal {proposal}" in said
         assert "This run z_score, teacher temperature 1: about" in said
-        assert re.search(r"600 lists of 51 on average; doctor: .*z_score at", result.stderr)
+        counted = r"600 lists of 51 on average; doctor: .*z_score at"
+        assert re.search(counted, result.stderr)
 
     def test_the_examination_of_a_run_is_printed_as_json(self, tiny_run):
         result = call("doctor", *in_folder(tiny_run.folder), "--json")
