@@ -172,7 +172,9 @@ def list_and_row_weights(
         rows *= tf.cast(item_weight, tf.float32)
     if weight.shape.rank == 2:
         rows, weight = rows * weight, tf.constant(1.0)
-    real = ops.logical_and(mask, rows > 0.0)
+        item_weight = rows
+    # Without weights of rows, all real ones count.
+    real = mask if item_weight is None else ops.logical_and(mask, rows > 0.0)
     return ops.cast(masked_ops.has_candidate(real), "float32") * weight, rows
 
 
