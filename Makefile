@@ -1,6 +1,6 @@
 # make demo   the main job on real data: MovieLens 100K to a SavedModel
 # make test   the whole test suite
-# make quick  lint and the fast tests, in under two minutes
+# make quick  lint and the fast tests, in a few minutes
 # make check  lint, types, import directions, documentation and all tests
 # make docs   the documentation, built into build/site
 # make bench  the benchmarks, written to benchmarks/RESULTS.md

@@ -27,6 +27,8 @@ from tests.small_models import (
     weights_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def one_list():

@@ -34,6 +34,8 @@ from tests.evaluation.report.example_reports import (
     retrieved,
 )
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = 'Film </script><b onclick="x">"1" & Söhne ✓'
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
