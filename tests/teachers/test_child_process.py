@@ -31,6 +31,22 @@ def script(tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture
+def child():
+    """A process that neither reads nor answers."""
+    child = object.__new__(ChildProcess)
+    child._label, child._lock = "model", threading.Lock()
+    child._stderr = tempfile.TemporaryFile()
+    child._process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    yield child
+    child_process._stop(child._process, child._stderr)
+
+
 def test_a_process_that_is_late_is_ended_with_its_last_words(script, monkeypatch):
     script.write_text(LATE)
     monkeypatch.setattr(child_process, "START_S", 3.0)
@@ -38,43 +54,23 @@ def test_a_process_that_is_late_is_ended_with_its_last_words(script, monkeypatch
         ChildProcess("late", {}, load_s=1.0)
 
 
-def test_a_process_that_does_not_read_is_late(monkeypatch):
-    child = object.__new__(ChildProcess)
-    child._label, child._lock = "model", threading.Lock()
-    child._stderr = tempfile.TemporaryFile()
-    child._process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
+def test_a_process_that_does_not_read_is_late(child, monkeypatch):
     monkeypatch.setattr(child_process, "SCORE_S", 0.5)
     with pytest.raises(TeacherError, match=r"did not answer within 0\.5 s"):
         child.scores({"x": np.zeros(100_000)})  # More than a pipe holds.
     assert child._process.wait(10) == -9
-    child_process._stop(child._process, child._stderr)
 
 
-def test_after_an_interrupted_call_no_other_gets_its_answer(monkeypatch):
+def test_after_an_interrupted_call_no_other_gets_its_answer(child, monkeypatch):
     def interrupted(self, size):
         raise KeyboardInterrupt
 
-    child = object.__new__(ChildProcess)
-    child._label, child._lock = "model", threading.Lock()
-    child._stderr = tempfile.TemporaryFile()
-    child._process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
     monkeypatch.setattr(child_process._Deadline, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         child.scores({"x": np.zeros(2)})
     monkeypatch.undo()
     with pytest.raises(TeacherError, match="its process ended with signal SIGKILL"):
         child.scores({"x": np.zeros(2)})
-    child_process._stop(child._process, child._stderr)
 
 
 def test_a_pipe_with_a_high_descriptor_can_be_read():

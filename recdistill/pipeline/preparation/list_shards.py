@@ -127,7 +127,7 @@ class ListShardWriter:
             self.unlisted[name] += int(unlisted[part.split == split].sum())
             if split == TRAIN:
                 rows = self._latest(part, rows)
-            for piece in self._pieces(part, rows):
+            for piece in self._pieces(part, rows, item):
                 with_raw = self._with_raw or name == "test"
                 table = self._lists(part, piece, item, with_raw)
                 if split != TRAIN:
@@ -161,7 +161,7 @@ class ListShardWriter:
         item = self._item_row[part.item]
         known = self._values.are_known(part.query[rows])
         self.without_row += int(np.count_nonzero(~known))
-        for piece in self._pieces(part, rows[known]):
+        for piece in self._pieces(part, rows[known], item):
             columns = self._query_columns(part, piece, item, self._with_raw)
             nothing = np.zeros(len(piece) + 1, "int32")
             empty = {"candidates": pa.int32(), "relevance": pa.float32()}
@@ -184,7 +184,9 @@ class ListShardWriter:
         _write(table, self._folder / "lists" / shard)
         self._shards[name] += 1
 
-    def _pieces(self, part: Partition, rows: np.ndarray) -> list[np.ndarray]:
+    def _pieces(
+        self, part: Partition, rows: np.ndarray, item: np.ndarray
+    ) -> list[np.ndarray]:
         """The rows of each file: whole lists, with at most `SEEN_ITEMS` seen items.
 
         A query with many items has about half the square of their number as seen items
@@ -194,7 +196,7 @@ class ListShardWriter:
             return []
         number = self._list_numbers(part, rows)
         first = rows[np.searchsorted(number, np.arange(number[-1] + 1))]
-        _, low, high = self._seen_range(part, first, self._item_row[part.item])
+        _, low, high = self._seen_range(part, first, item)
         file = np.cumsum(high - low, dtype="int64") // SEEN_ITEMS
         cuts = np.flatnonzero(np.diff(file[number])) + 1
         return np.split(rows, cuts)
